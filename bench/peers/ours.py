@@ -25,6 +25,7 @@ from lstm_jax.base.errors import require
 from lstm_jax.lab.generation import task as generation
 from lstm_jax.lab.generation.config import GenerationConfig, GenerationModelConfig
 from lstm_jax.lab.generation.task import window_examples, window_objective
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.sentiment.model import EMBEDDING
@@ -34,7 +35,6 @@ from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.parts import functional
-from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import EXAMPLES, create_state
 from lstm_jax.training.step import make_run_steps
 

@@ -150,13 +150,8 @@ class Checked:
 
 
 Count = Annotated[int, Bounds(1, MOST, "give 1 or more")]
-ProcessIndex = Annotated[int, Bounds(-1, 2**16, "give 0 or more, or -1 to find it")]
 CountOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more")]
 Layers = Annotated[int, Bounds(1, 256, "give 1 or more")]
-Drawn = Annotated[int, Bounds(0, 10**6, "give 0 or more characters")]
-Written = Annotated[int, Bounds(0, 10**7, "give 0 or more characters")]
-Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)")]
-Trackers = tuple[Literal["tensorboard", "jsonl", "wandb", "mlflow"], ...]
 Devices = Annotated[int, Bounds(0, 2**16, "give 0 or more")]
 Seed = Annotated[
     int, Bounds(0, 2**32 - 1, "give a number from 0 to below 2**32", whole=True)
@@ -167,28 +162,9 @@ Share = Annotated[
 ]
 """Fraction of at least 0 and at most 1 - 1e-6. It stays below 1, because the code
 divides by 1 - share in float32."""
-Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
-Level = Annotated[
-    float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", whole=True)
-]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
 """Number from 1e-18 to 1e18. Within these bounds, squares and quotients of such numbers
 are finite and non-zero in float32."""
 RateOrNone = Annotated[
     float, Bounds(1e-18, 1e18, "give a number, 0 or at least 1e-18", zero=True)
 ]
-TopP = Annotated[
-    float, Bounds(5e-324, 1, "give a share above 0, at most 1", whole=True)
-]
-Temperature = Annotated[
-    float,
-    Bounds(
-        1e-6,
-        1e6,
-        "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)",
-        whole=True,
-        zero=True,
-    ),
-]
-"""Temperature of sampling: 0, or a number from 1e-6 to 1e6. Other temperatures cause
-overflow in float32."""

@@ -1,4 +1,4 @@
-"""Names of types that occur in many signatures."""
+"""Names of types that occur in many signatures, and constants of all modules."""
 
 import os
 from collections.abc import Callable
@@ -13,3 +13,9 @@ AnyPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
 """Function that is called with the size of what is done and the size of the whole, such
 as numbers of shards or bytes."""
+
+GATES = 4
+"""Number of gates of the LSTM: i (input), f (forget), g (cell input) and o (output). A
+last axis of size 4H contains the gates in this order."""
+RUNS = "lstm_jax runs"
+"""Name of the axis over which `jax.vmap` maps the runs of a sweep that run together."""

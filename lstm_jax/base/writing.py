@@ -1,4 +1,4 @@
-"""Atomic writing of files, file locks, downloads, and checks of the path to which a command writes
+"""Atomic writing of files, file locks, and checks of the path to which a command writes
 its output.
 
 A file has the mark of lstm-jax if its first 4,096 bytes contain the text that the
@@ -24,16 +24,14 @@ from typing import IO, Any
 
 from lstm_jax.base.errors import InputError, require, system_errors
 from lstm_jax.base.reading import KINDS
-from lstm_jax.base.types import AnyPath, Progress, Values
+from lstm_jax.base.types import AnyPath, Values
 
 MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. It marks files
 that a later command may replace."""
 
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Error numbers that mean that the file system does not support locks."""
-CHUNK = 1 << 20
-TIMEOUT = 30  # seconds without a byte from the server, after which a download fails
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 """Pattern of the names of the temporary files of `write_atomically`. Its group is the
 final name of the file."""
@@ -186,42 +184,6 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
                     path.unlink()
 
 
-def download(
-    url: str,
-    path: Path,
-    check: Callable[[Path], None],
-    remedy: str,
-    on_bytes: Progress | None = None,
-) -> None:
-    """Download `url` to a temporary name, check the file, then rename it to `path`."""
-    import http.client  # here, since most commands download nothing
-    import urllib.error
-    import urllib.request
-
-    def fetch(file: IO[bytes]):
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
-                total, done = int(reply.headers.get("Content-Length") or 0), 0
-                while chunk := reply.read(CHUNK):
-                    file.write(chunk)
-                    done += len(chunk)
-                    if on_bytes:
-                        on_bytes(done, total)
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            TimeoutError,
-            ConnectionError,
-        ) as error:
-            raise InputError(
-                f"download of {url}", getattr(error, "reason", error), remedy
-            ) from error
-        file.flush()
-        check(Path(file.name))
-
-    write_atomically(path, fetch)
-
-
 def summed_json(content: Values) -> bytes:
     """Encode a dict as bytes: a line with the SHA-256 checksum of the JSON in
     hexadecimal, and then the JSON.
@@ -275,7 +237,7 @@ def locked(path: Path, subject: str) -> Iterator[None]:
     while True:
         with system_errors(subject_of_file, "name a folder that can be written"):
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-        if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
+        if (error := lock_error(file)) and error.errno not in NO_LOCKS:
             with file:
                 owner = file.read(200).strip() or "another process"
                 raise InputError(
@@ -307,21 +269,6 @@ def held(path: Path) -> bool:
     ):
         return isinstance(lock_error(file), BlockingIOError)
     return False
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Wait for the lock of an existing folder, and hold it during a with-statement."""
-    number = os.open(folder, os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        os.close(number)
 
 
 def lock_error(file: IO) -> OSError | None:

@@ -16,8 +16,7 @@ from jax import Array
 from jax.nn import initializers as plain
 
 from lstm_jax.base.errors import check_choice, parsing, require
-from lstm_jax.base.shapes import GATES
-from lstm_jax.base.types import Ints
+from lstm_jax.base.types import GATES, Ints
 
 Initializer = Callable[..., Array]
 

@@ -18,7 +18,7 @@ from jax.lax import rsqrt
 from jax.nn import sigmoid
 from jaxtyping import Float
 
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import lstm
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMState

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import sigmoid
 
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import initializers
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import Cell, make_init

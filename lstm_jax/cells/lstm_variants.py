@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import sigmoid
 
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import initializers, lstm
 from lstm_jax.cells.cell import Cell, make_init
 from lstm_jax.cells.lstm import LSTMParams, LSTMState

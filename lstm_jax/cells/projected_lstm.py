@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from lstm_jax.base.errors import require
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import initializers, lstm
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.lstm import LSTMParams, LSTMState

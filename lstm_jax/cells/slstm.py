@@ -21,7 +21,7 @@ from jax import Array
 from jax.nn import log_sigmoid, sigmoid
 
 from lstm_jax.base.errors import require
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells.cell import Cell, made_by
 from lstm_jax.cells.initializers import small_normal
 from lstm_jax.cells.lstm import LSTMParams

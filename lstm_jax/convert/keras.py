@@ -40,8 +40,8 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import as_tuple
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import open_input, parsing
+from lstm_jax.base.errors import InputError, parsing, require
+from lstm_jax.base.reading import open_input
 from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.convert.arrays import (

@@ -9,9 +9,8 @@ from numpy import ndarray
 from scipy.linalg import block_diag
 
 from lstm_jax.base.errors import check_class, require
+from lstm_jax.base.types import GATES
 from lstm_jax.convert.arrays import LAYOUTS, Arrays, Params, checked, to_numpy
-
-_GATES = 4  # lstm_jax.base.shapes would import JAX
 
 
 def _diagonal(blocks: Iterable[ndarray]) -> ndarray:
@@ -63,7 +62,7 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     heads, first, last = recurrent.shape
     size = min(first, last)
     require(
-        _GATES * size == max(first, last),
+        GATES * size == max(first, last),
         f"{prefix}{names[-2]}",
         f"shape {recurrent.shape}",
         "expected (heads, 4D, D) or (heads, D, 4D)",
@@ -71,12 +70,12 @@ def slstm_from_xlstm(state_dict: Params, prefix: str = "") -> Arrays:
     # of the backend vanilla, (heads, gates, outputs, inputs); its bias is (gates,
     # heads, outputs)
     if first > last:
-        blocks = recurrent.reshape(heads, _GATES, size, size).transpose(3, 1, 0, 2)
+        blocks = recurrent.reshape(heads, GATES, size, size).transpose(3, 1, 0, 2)
     # of the backend cuda, (heads, inputs, gates, outputs); its bias is (heads, gates,
     # outputs)
     else:
-        blocks = recurrent.reshape(heads, size, _GATES, size).transpose(1, 2, 0, 3)
-        bias = bias.reshape(heads, _GATES, size).transpose(1, 0, 2)
+        blocks = recurrent.reshape(heads, size, GATES, size).transpose(1, 2, 0, 3)
+        bias = bias.reshape(heads, GATES, size).transpose(1, 0, 2)
     return checked(
         LAYOUTS["slstm"],
         {

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import open_input, parsing
+from lstm_jax.base.errors import parsing, require
+from lstm_jax.base.reading import open_input
 from lstm_jax.base.types import AnyPath
 from lstm_jax.convert.arrays import (
     CHARACTER,

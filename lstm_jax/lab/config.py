@@ -9,9 +9,10 @@ import difflib
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from lstm_jax.base.checks import (
     MOST,
@@ -20,14 +21,54 @@ from lstm_jax.base.checks import (
     Count,
     CountOrNone,
     Layers,
-    ProcessIndex,
     Share,
     frozen,
 )
-from lstm_jax.base.errors import InputError, check_choice, require
-from lstm_jax.base.reading import decode_utf8, parsing, read_input
+from lstm_jax.base.errors import InputError, check_choice, parsing, require
 from lstm_jax.base.types import Texts, Values
-from lstm_jax.training.config import TrainConfig, config_values, flatten
+from lstm_jax.lab.files.reading import decode_utf8, read_input
+from lstm_jax.training.config import TrainConfig
+
+
+def config_values(config) -> Values:
+    """Return the values of a config as a dict, without the later added fields that have
+    their default values.
+    """
+    values = dataclasses.asdict(config)
+    for own in dataclasses.fields(config):
+        value = getattr(config, own.name)
+        if own.metadata.get("added") and value == default(own):
+            del values[own.name]
+        elif dataclasses.is_dataclass(value):
+            values[own.name] = config_values(value)
+    return values
+
+
+def default(field: dataclasses.Field) -> Any:
+    """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has
+    neither a default value nor a default factory.
+    """
+    # cloudpickle copies MISSING with a class, so that `is` would not find it
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def flatten(values: Mapping, prefix: str = "") -> Values:
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes
+    {"model.units": 8}. `prefix` is put before each key.
+    """
+    flat: Values = {}
+    for name, value in values.items():
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
+    return flat
+
+
+ProcessIndex = Annotated[int, Bounds(-1, 2**16, "give 0 or more, or -1 to find it")]
+Trackers = tuple[Literal["tensorboard", "jsonl", "wandb", "mlflow"], ...]
+
 
 _SEGMENTS = Bounds(1, MOST, "give none, sqrt, or 1 or more segments")
 _REMEDY = "name the folder of a finished or interrupted run"

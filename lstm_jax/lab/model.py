@@ -4,11 +4,15 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Int
 
 from lstm_jax.base.errors import require
 from lstm_jax.lab.config import RecurrentConfig
 from lstm_jax.layers import Bidirectional, Recurrent, RecurrentStack, recurrent
 from lstm_jax.training.parts import Params, parameter_name
+
+TokenIds = Int[Array, "B T"]
+ValidSteps = Bool[Array, "B T"]
 
 
 def make_stack(

@@ -13,13 +13,22 @@ from lstm_jax.base.checks import MOST
 from lstm_jax.base.errors import InputError, require
 from lstm_jax.base.types import Values
 from lstm_jax.training.config import TrainConfig
-from lstm_jax.training.optimizers import (
-    clipped,
-    keras_adam,
-    keras_rmsprop,
-    try_update,
-)
+from lstm_jax.training.optimizers import check_rate, clipped, keras_adam, try_update
 from lstm_jax.training.row_sparse import Optimizer
+
+
+def keras_rmsprop(
+    learning_rate, rho: float = 0.9, eps: float = 1e-7
+) -> optax.GradientTransformation:
+    """Return the optimiser RMSprop (Tieleman & Hinton 2012) with the defaults of Keras.
+
+        v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
+
+    Here p is the parameter, g its gradient, v the moving average of its squared
+    gradient, and lr the learning rate; see `keras_adam`.
+    """
+    check_rate(learning_rate)
+    return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:

@@ -31,16 +31,24 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lstm_jax import native
-from lstm_jax.base import machine, processes, sharding
-from lstm_jax.base.checks import Trackers, checked, frozen
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import parsing, read_input
+from lstm_jax.base import processes, sharding
+from lstm_jax.base.checks import checked, frozen
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import MARK, write_atomically
 from lstm_jax.cells import CELLS
-from lstm_jax.lab.config import RunConfig, read_config, to_json
+from lstm_jax.lab.config import (
+    RunConfig,
+    Trackers,
+    config_values,
+    flatten,
+    read_config,
+    to_json,
+)
+from lstm_jax.lab.files.reading import read_input
 from lstm_jax.lab.files.text import json_text
 from lstm_jax.lab.inspection.figures import learning_curves
+from lstm_jax.lab.machine import resources
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.machine.processes import CONNECT_SECONDS, code_digest
 from lstm_jax.lab.model import layer_rows, replaced
@@ -58,7 +66,7 @@ from lstm_jax.layers.products import check_products, set_products
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.recurrence.dropout import draw_masks
 from lstm_jax.training import checkpoint
-from lstm_jax.training.config import TrainConfig, config_values, flatten
+from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.fit import (
     Callback,
@@ -253,7 +261,7 @@ def _shown(count: int) -> str:
 
 def _free(mesh: Mesh) -> int | None:
     if _is_cpu(mesh):
-        return machine.free_memory()
+        return resources.free_memory()
     stats = mesh.local_devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import (
     CELLS,
     Cell,

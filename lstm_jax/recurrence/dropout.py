@@ -34,8 +34,7 @@ from lstm_jax import native
 from lstm_jax.base import sharding
 from lstm_jax.base.checks import Share, check_number, frozen
 from lstm_jax.base.errors import check_choice, require
-from lstm_jax.base.shapes import GATES
-from lstm_jax.base.types import Ints, Texts
+from lstm_jax.base.types import GATES, Ints, Texts
 from lstm_jax.native.operation import Operation, Vmapped, apply
 
 KEY_TYPE = "threefry2x32"

@@ -29,7 +29,7 @@ from jax import lax
 from jaxtyping import Array
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.shapes import GATES
+from lstm_jax.base.types import GATES
 from lstm_jax.cells import LSTMParams, LSTMState
 from lstm_jax.cells.products import Mask, is_ids, is_per_gate, masked, matmul, project
 from lstm_jax.native.operation import apply, with_zeros

@@ -1,12 +1,5 @@
-"""Config of a training, and the conversion of configs to dicts.
+"""Config of a training."""
 
-Users store such dicts. A later version of lstm_jax may add a field to a config. While
-the new field has its default value, it is left out of the dict. The dict of a config
-therefore equals the dict that an earlier version stored for the same config.
-"""
-
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -22,53 +15,16 @@ from lstm_jax.base.checks import (
     frozen,
 )
 from lstm_jax.base.errors import require
-from lstm_jax.base.types import Values
 
 ADDED = {"added": True}
 """Metadata of a field that was added after users had stored configs without it.
-`config_values` leaves such a field out while it has its default value, so that a new
-config still equals the stored config."""
+`lab.config.config_values` leaves such a field out while it has its default value, so
+that a new config still equals the stored config."""
 
 
 def added(default) -> Any:
     """Return a dataclass field with this default value and the metadata `ADDED`."""
     return field(default=default, metadata=ADDED)
-
-
-def config_values(config) -> Values:
-    """Return the values of a config as a dict, without the later added fields that have
-    their default values.
-    """
-    values = dataclasses.asdict(config)
-    for own in dataclasses.fields(config):
-        value = getattr(config, own.name)
-        if own.metadata.get("added") and value == default(own):
-            del values[own.name]
-        elif dataclasses.is_dataclass(value):
-            values[own.name] = config_values(value)
-    return values
-
-
-def default(field: dataclasses.Field) -> Any:
-    """Return the default value of a dataclass field, or `dataclasses.MISSING` if it has
-    neither a default value nor a default factory.
-    """
-    # cloudpickle copies MISSING with a class, so that `is` would not find it
-    return field.default_factory() if callable(field.default_factory) else field.default
-
-
-def flatten(values: Mapping, prefix: str = "") -> Values:
-    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes
-    {"model.units": 8}. `prefix` is put before each key.
-    """
-    flat: Values = {}
-    for name, value in values.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
-    return flat
 
 
 @frozen

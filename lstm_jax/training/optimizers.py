@@ -1,6 +1,4 @@
-"""Adam as Keras and as optax compute it, RMSprop as Keras computes it, and gradient
-clipping.
-"""
+"""Adam as Keras and as optax compute it, and gradient clipping."""
 
 from dataclasses import replace
 from typing import Any
@@ -77,7 +75,7 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
     """Return `adam` if `corrects_first` is true, otherwise `keras_adam`. If `b1`, `b2`
     or `eps` is traced, the result updates all rows.
     """
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     traced = any(isinstance(number, Tracer) for number in (b1, b2, eps))
     if not traced:
         for name, rate in (("b1", b1), ("b2", b2)):
@@ -127,23 +125,10 @@ def _adam(learning_rate, b1, b2, eps, corrects_first: bool):
     return dense if traced else RowOptimizer(dense, rates, advance)
 
 
-def _check_rate(learning_rate):
+def check_rate(learning_rate) -> None:
+    """Raise `InputError` if a learning rate is neither a function nor a number."""
     if not (callable(learning_rate) or isinstance(learning_rate, Tracer)):
         check_number("learning_rate", learning_rate, RateOrNone)
-
-
-def keras_rmsprop(
-    learning_rate, rho: float = 0.9, eps: float = 1e-7
-) -> optax.GradientTransformation:
-    """Return the optimiser RMSprop (Tieleman & Hinton 2012) with the defaults of Keras.
-
-        v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
-
-    Here p is the parameter, g its gradient, v the moving average of its squared
-    gradient, and lr the learning rate; see `keras_adam`.
-    """
-    _check_rate(learning_rate)
-    return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
 def clipped(optimizer: Optimizer, most: float) -> Optimizer:

@@ -9,8 +9,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.base import processes, sharding
-from lstm_jax.base.shapes import RUNS
-from lstm_jax.base.types import Texts, Values
+from lstm_jax.base.types import RUNS, Texts, Values
 from lstm_jax.training.row_sparse import Optimizer, row_sparse
 
 EXAMPLES = "examples"

@@ -18,6 +18,7 @@ from lstm_jax.base import reading as input_files
 from lstm_jax.base.errors import InputError
 from lstm_jax.base.writing import locked
 from lstm_jax.convert import read_keras_weights, read_torch_file
+from lstm_jax.lab.files.reading import read_input
 from lstm_jax.lab.forecast.data import read_series
 from lstm_jax.lab.generation.data import read_articles
 from lstm_jax.lab.sentiment.data import load_reviews
@@ -49,7 +50,7 @@ def test_only_regular_files_are_opened(strange):
     for kind, path in strange.items():
         refused(
             f"file .*: .*{kind}.*; give a file that can be read",
-            input_files.read_input,
+            read_input,
             path,
         )
 
@@ -77,7 +78,7 @@ def test_a_fifo_with_a_writer_is_read_to_its_end(tmp_path):
         written = pool.submit(path.write_text, TEXT * 9000)
         while not select.select([reader], [], [], 1)[0]:
             pass
-        assert input_files.read_input(path).decode() == TEXT * 9000
+        assert read_input(path).decode() == TEXT * 9000
         os.close(reader)
         written.result()
 
@@ -149,6 +150,6 @@ def test_no_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     refused(
         r"^standard input: closed; name a file, or send the text through a pipe$",
-        input_files.read_input,
+        read_input,
         "-",
     )

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from lstm_jax.base import machine
+from lstm_jax.lab.machine import resources
 
 PROGRAM = """
 import json, os, resource, sys, threading
@@ -86,13 +87,13 @@ def test_cores(monkeypatch):
     """
     allowed = os.sched_getaffinity(0)
     assert machine.cores() == sorted(allowed)
-    machine.pin(0, [min(allowed)])
+    resources.pin(0, [min(allowed)])
     try:
         assert machine.cores() == [min(allowed)]
         monkeypatch.delattr(os, "sched_getaffinity")
         monkeypatch.delattr(os, "sched_setaffinity")
         assert machine.cores() == list(range(os.cpu_count() or 1))
-        machine.pin(0, [0])
+        resources.pin(0, [0])
     finally:
         monkeypatch.undo()
         os.sched_setaffinity(0, allowed)
@@ -128,6 +129,6 @@ def test_accelerators(tmp_path, monkeypatch):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, value)
-        assert machine.accelerators() == [
+        assert resources.accelerators() == [
             {"CUDA_VISIBLE_DEVICES": number} for number in found
         ]

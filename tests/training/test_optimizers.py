@@ -10,14 +10,9 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax.base.errors import InputError
-from lstm_jax.lab.optimizers import make_optimizer, make_schedule
+from lstm_jax.lab.optimizers import keras_rmsprop, make_optimizer, make_schedule
 from lstm_jax.training.config import TrainConfig
-from lstm_jax.training.optimizers import (
-    adam,
-    clipped,
-    keras_adam,
-    keras_rmsprop,
-)
+from lstm_jax.training.optimizers import adam, clipped, keras_adam
 from lstm_jax.training.row_sparse import RowOptimizer
 
 OPTIMIZED = True

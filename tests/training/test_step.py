@@ -13,9 +13,9 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax.base import sharding
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.training.examples import Order, epoch_order, steps_per_epoch
 from lstm_jax.training.optimizers import clipped, keras_adam
-from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps
 

@@ -16,9 +16,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 import tyro
 from rich.console import Console
 
-from lstm_jax.base.checks import Checked, Trackers, frozen
+from lstm_jax.base.checks import Checked, frozen
 from lstm_jax.base.writing import user_path
-from lstm_jax.lab.config import Processes, RecurrentConfig, RunConfig, with_file
+from lstm_jax.lab.config import (
+    Processes,
+    RecurrentConfig,
+    RunConfig,
+    Trackers,
+    with_file,
+)
 from lstm_jax.lab.files.text import json_text
 from lstm_jax.lab.machine.console import say
 

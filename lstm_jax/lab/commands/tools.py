@@ -25,11 +25,12 @@ from tyro.extras import SubcommandApp
 
 from lstm_jax.base.checks import Count, Seed, frozen
 from lstm_jax.base.errors import require
-from lstm_jax.base.machine import cores, pin
+from lstm_jax.base.machine import cores
 from lstm_jax.lab.commands.common import Command, Flat, Positional, say, set_help, start
 from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.generation.config import Clean, Unit
 from lstm_jax.lab.machine.interrupts import before_end, handled
+from lstm_jax.lab.machine.resources import pin
 from lstm_jax.lab.sentiment.config import DataConfig, SentimentConfig
 
 

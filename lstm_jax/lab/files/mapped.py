@@ -20,8 +20,7 @@ from numpy import ndarray
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import file_digest, parsing
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.base.types import AnyPath, Values
 from lstm_jax.base.writing import (
     MARK,
@@ -30,6 +29,7 @@ from lstm_jax.base.writing import (
     summed_json,
     write_atomically,
 )
+from lstm_jax.lab.files.reading import file_digest
 
 INDEX = "index.json"
 UNFINISHED = "unfinished.txt"

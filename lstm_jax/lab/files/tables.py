@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from lstm_jax.base import reading
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import (
+from lstm_jax.base.errors import InputError, parsing, require
+from lstm_jax.base.reading import open_input
+from lstm_jax.lab.files.reading import (
     XzStream,
     decode_utf8,
     encode_utf8,
     expanded,
-    open_input,
-    parsing,
     read_input,
     require_no_archive,
     require_utf8,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from lstm_jax.base.checks import Level, frozen
+from lstm_jax.base.checks import frozen
 from lstm_jax.lab.commands.common import (
     Command,
     Flat,
@@ -17,7 +17,7 @@ from lstm_jax.lab.commands.common import (
     warn,
 )
 from lstm_jax.lab.files.text import digits_for, json_text
-from lstm_jax.lab.forecast.config import ForecastConfig
+from lstm_jax.lab.forecast.config import ForecastConfig, Level
 
 
 @frozen

@@ -2,13 +2,18 @@
 training.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from lstm_jax.base.checks import Checked, Count, Part, frozen
+from lstm_jax.base.checks import Bounds, Checked, Count, frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.types import Texts
 from lstm_jax.lab.config import RecurrentConfig, RunConfig
 from lstm_jax.training.config import TrainConfig
+
+Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
+Level = Annotated[
+    float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", whole=True)
+]
 
 
 @frozen

@@ -12,8 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import Count, CountOrNone, check_number, frozen
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import parsing
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.writing import user_path
 from lstm_jax.lab.files.tables import as_number, table_rows

@@ -38,20 +38,19 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy import ndarray
 
-from lstm_jax.base.checks import Level, check_number, frozen
-from lstm_jax.base.errors import check_class, require
-from lstm_jax.base.reading import parsing
+from lstm_jax.base.checks import check_number, frozen
+from lstm_jax.base.errors import check_class, parsing, require
 from lstm_jax.lab import task as base
+from lstm_jax.lab.config import flatten
 from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.forecast import data
-from lstm_jax.lab.forecast.config import ForecastConfig
+from lstm_jax.lab.forecast.config import ForecastConfig, Level
 from lstm_jax.lab.forecast.data import Series, SeriesWindows
 from lstm_jax.lab.forecast.model import Forecaster
 from lstm_jax.lab.inspection import figures
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.lab.task import initial_rngs
-from lstm_jax.training.config import flatten
 from lstm_jax.training.examples import Examples
-from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective
 
 Times = ndarray | Sequence[Any] | None

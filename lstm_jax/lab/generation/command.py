@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lstm_jax.base.checks import Count, CountOrNone, Seed, Temperature, Written, frozen
+from lstm_jax.base.checks import Count, CountOrNone, Seed, frozen
 from lstm_jax.base.writing import check_output
 from lstm_jax.lab.commands.common import (
     Command,
@@ -24,7 +24,13 @@ from lstm_jax.lab.commands.common import (
     suggest,
 )
 from lstm_jax.lab.files.text import counted, json_text
-from lstm_jax.lab.generation.config import PRESETS, GenerationConfig, WantedMode
+from lstm_jax.lab.generation.config import (
+    PRESETS,
+    GenerationConfig,
+    Temperature,
+    WantedMode,
+    Written,
+)
 
 
 @frozen

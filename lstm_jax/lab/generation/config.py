@@ -10,16 +10,32 @@ from lstm_jax.base.checks import (
     Checked,
     Count,
     CountOrNone,
-    Drawn,
     RateOrNone,
     Share,
-    Temperature,
     frozen,
 )
 from lstm_jax.base.errors import require
 from lstm_jax.base.types import Texts
 from lstm_jax.lab.config import RecurrentConfig, RunConfig
 from lstm_jax.training.config import TrainConfig, added
+
+Drawn = Annotated[int, Bounds(0, 10**6, "give 0 or more characters")]
+Written = Annotated[int, Bounds(0, 10**7, "give 0 or more characters")]
+TopP = Annotated[
+    float, Bounds(5e-324, 1, "give a share above 0, at most 1", whole=True)
+]
+Temperature = Annotated[
+    float,
+    Bounds(
+        1e-6,
+        1e6,
+        "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)",
+        whole=True,
+        zero=True,
+    ),
+]
+"""Temperature of sampling: 0, or a number from 1e-6 to 1e6. Other temperatures cause
+overflow in float32."""
 
 
 @frozen

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
-from lstm_jax.base.shapes import TokenIds, ValidSteps
 from lstm_jax.lab.generation.config import GenerationModelConfig
-from lstm_jax.lab.model import make_stack
+from lstm_jax.lab.model import TokenIds, ValidSteps, make_stack
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
 from lstm_jax.layers.base import Source, dropout_key, is_training
 from lstm_jax.recurrence.dropout import draw_mask

@@ -37,15 +37,9 @@ from jaxtyping import Array, Float, Int, Integer
 from numpy import ndarray
 
 from lstm_jax.base import sharding
-from lstm_jax.base.checks import (
-    Count,
-    CountOrNone,
-    Temperature,
-    TopP,
-    check_number,
-    checked,
-)
+from lstm_jax.base.checks import Count, CountOrNone, check_number, checked
 from lstm_jax.base.errors import require
+from lstm_jax.lab.generation.config import Temperature, TopP
 from lstm_jax.recurrence import clipped_int32, of_kinds
 
 Mode = Literal["carried", "window"]

@@ -23,10 +23,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from lstm_jax.base import processes, sharding
 from lstm_jax.base.checks import Count, check_number, checked
 from lstm_jax.base.errors import require
+from lstm_jax.lab.config import flatten
 from lstm_jax.lab.generation.sampling import Mode, check_tokens
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.recurrence import as_int32
-from lstm_jax.training.config import flatten
-from lstm_jax.training.predict import make_predict
 
 LOGITS = 2**23
 """Largest number of logits that are in memory at a time."""

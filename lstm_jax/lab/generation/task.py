@@ -28,12 +28,12 @@ from lstm_jax.base.checks import (
     checked,
     frozen,
 )
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import parsing
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.base.types import Values
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.cells import CELLS
 from lstm_jax.lab import task as base
+from lstm_jax.lab.config import flatten
 from lstm_jax.lab.files.mapped import MappedIds
 from lstm_jax.lab.files.shuffled import shuffled
 from lstm_jax.lab.files.text import counted
@@ -53,7 +53,6 @@ from lstm_jax.lab.generation.sampling import (
 from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
 from lstm_jax.lab.machine.console import say
 from lstm_jax.lab.task import Metrics, initial_rngs, require_free
-from lstm_jax.training.config import flatten
 from lstm_jax.training.examples import Examples, Plan, order_of, permuted
 from lstm_jax.training.step import Objective
 

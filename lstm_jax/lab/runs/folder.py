@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_jax.base.errors import InputError, parsing, require, system_errors
 from lstm_jax.base.machine import cores
-from lstm_jax.base.reading import file_digest
 from lstm_jax.base.writing import (
     locked,
     read_summed,
@@ -30,6 +29,7 @@ from lstm_jax.base.writing import (
     write_atomically,
 )
 from lstm_jax.lab.config import config_changes, shown_changes
+from lstm_jax.lab.files.reading import file_digest
 from lstm_jax.lab.tasks import TASKS
 
 if TYPE_CHECKING:  # the table of runs needs no JAX

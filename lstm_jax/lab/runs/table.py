@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import locate, parsing
+from lstm_jax.base.errors import InputError, parsing, require
 from lstm_jax.base.types import AnyPath
 from lstm_jax.base.types import Values as Row
 from lstm_jax.base.writing import held
 from lstm_jax.lab.config import read_fields
+from lstm_jax.lab.files.reading import locate
 from lstm_jax.lab.runs.folder import RunFolder
 
 _FACTS = (

@@ -18,7 +18,7 @@ from typing import ClassVar
 from lstm_jax.base.errors import Interrupted, parsing, require
 from lstm_jax.base.types import AnyPath, Values
 from lstm_jax.base.writing import write_atomically
-from lstm_jax.training.config import flatten
+from lstm_jax.lab.config import flatten
 from lstm_jax.training.fit import EpochRecord
 
 

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from lstm_jax.base.checks import Count, CountOrNone, frozen
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import STANDARD_INPUT
 from lstm_jax.base.writing import check_output
 from lstm_jax.lab.commands.common import (
     Command,
@@ -23,6 +22,7 @@ from lstm_jax.lab.commands.common import (
     suggest,
     warn,
 )
+from lstm_jax.lab.files.reading import STANDARD_INPUT
 from lstm_jax.lab.files.text import counted, json_text
 from lstm_jax.lab.sentiment.config import PRESETS, SentimentConfig
 

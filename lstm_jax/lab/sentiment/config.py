@@ -2,22 +2,26 @@
 the pretraining.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from lstm_jax.base.checks import (
+    MOST,
+    Bounds,
     Checked,
     Count,
     CountOrNone,
     Rate,
     RateOrNone,
     Share,
-    Words,
     frozen,
 )
 from lstm_jax.base.errors import require
 from lstm_jax.base.types import Texts
 from lstm_jax.lab.config import RecurrentConfig, RunConfig
 from lstm_jax.training.config import TrainConfig, added
+
+Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)")]
+
 
 Kind = Literal["keras", "frequency"]
 End = Literal["pre", "post"]

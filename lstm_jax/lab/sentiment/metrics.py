@@ -13,7 +13,7 @@ from numpy import ndarray
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
 from lstm_jax.base.types import Values
-from lstm_jax.training.config import flatten
+from lstm_jax.lab.config import flatten
 
 
 @frozen

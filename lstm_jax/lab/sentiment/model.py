@@ -16,9 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
-from lstm_jax.base.shapes import TokenIds
 from lstm_jax.cells.products import INT8, matmul
-from lstm_jax.lab.model import make_stack
+from lstm_jax.lab.model import TokenIds, make_stack
 from lstm_jax.lab.sentiment.config import SentimentModelConfig
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding
 from lstm_jax.layers.base import Source, dropout_key, is_key, is_training

@@ -24,10 +24,10 @@ from numpy import ndarray
 
 from lstm_jax.base import sharding
 from lstm_jax.base.errors import require
-from lstm_jax.base.shapes import TokenIds
 from lstm_jax.base.types import Values
-from lstm_jax.lab.model import make_stack, replaced
+from lstm_jax.lab.model import TokenIds, make_stack, replaced
 from lstm_jax.lab.optimizers import make_optimizer
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.lab.sentiment.config import SentimentConfig, SentimentModelConfig
 from lstm_jax.lab.task import Training, initial_rngs
 from lstm_jax.layers import ClassifierHead, Embedding, TiedHead
@@ -35,7 +35,6 @@ from lstm_jax.layers.base import dropout_key, is_training
 from lstm_jax.recurrence.dropout import draw_mask
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.fit import FitResult, run_epochs
-from lstm_jax.training.predict import make_predict
 
 BATCH, LENGTH, SAMPLED = 32, 128, 512
 """Number of windows in a batch, number of words of a window that are read, and number

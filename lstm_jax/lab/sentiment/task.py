@@ -23,12 +23,12 @@ from numpy import ndarray
 from lstm_jax import convert
 from lstm_jax.base import processes
 from lstm_jax.base.checks import as_tuple, frozen
-from lstm_jax.base.errors import check_class, require
-from lstm_jax.base.reading import parsing
+from lstm_jax.base.errors import check_class, parsing, require
 from lstm_jax.lab import task as base
 from lstm_jax.lab.files.text import counted
 from lstm_jax.lab.inspection import embedding_space, figures
 from lstm_jax.lab.machine.console import say
+from lstm_jax.lab.predict import make_predict
 from lstm_jax.lab.runs.folder import RunFolder
 from lstm_jax.lab.runs.reports import metrics_file, print_row, progress
 from lstm_jax.lab.sentiment import pretraining
@@ -57,7 +57,6 @@ from lstm_jax.lab.sentiment.rows import (
 from lstm_jax.lab.task import initial_rngs
 from lstm_jax.layers.products import set_products
 from lstm_jax.training.parts import functional
-from lstm_jax.training.predict import make_predict
 from lstm_jax.training.step import Objective, row_sparse
 
 DENSE = (

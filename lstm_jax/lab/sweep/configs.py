@@ -16,8 +16,8 @@ from typing import Any, get_args, get_type_hints
 from lstm_jax.base.checks import as_tuple
 from lstm_jax.base.errors import parsing, require
 from lstm_jax.base.types import Values
+from lstm_jax.lab.config import config_values, default
 from lstm_jax.lab.runs.folder import commit_of
-from lstm_jax.training.config import config_values, default
 
 
 def is_config(value) -> bool:

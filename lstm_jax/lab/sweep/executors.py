@@ -30,6 +30,8 @@ from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import InputError, Interrupted, parsing, require
 from lstm_jax.base.types import Texts, Values
 from lstm_jax.base.writing import plain
+from lstm_jax.lab.config import flatten
+from lstm_jax.lab.machine import resources
 from lstm_jax.lab.machine.interrupts import handled
 from lstm_jax.lab.sweep.configs import (
     Run,
@@ -39,7 +41,6 @@ from lstm_jax.lab.sweep.configs import (
     set_main_name,
 )
 from lstm_jax.lab.sweep.rows import Row, append_rows, read_rows
-from lstm_jax.training.config import flatten
 
 DONE, FAILED = "done", "failed"
 SPAWN = multiprocessing.get_context("spawn")
@@ -102,7 +103,9 @@ def attempt(function: Run, config) -> Row:
         traceback.print_exc()
         outcome = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - start
-    about = {name: os.environ[name] for name in machine.SELECTORS if name in os.environ}
+    about = {
+        name: os.environ[name] for name in resources.SELECTORS if name in os.environ
+    }
     with contextlib.suppress(RuntimeError):  # JAX finds no device
         if jax := sys.modules.get("jax"):
             about["device"] = (
@@ -122,7 +125,7 @@ def here(work: Work) -> Outcomes:
 
 def processes(work: Work) -> Outcomes:
     """Call the function in processes, each of which executes one run after another."""
-    cores, selections = machine.cores(), machine.accelerators()
+    cores, selections = machine.cores(), resources.accelerators()
     workers = work.workers or len(selections) or len(cores)
     remedy = (
         f"give at most {len(selections)}, the GPUs or TPU chips of this process, "
@@ -201,7 +204,7 @@ class _Worker:
         other.close()
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):  # the process has ended already
-            machine.pin(self.process.pid, cores)
+            resources.pin(self.process.pid, cores)
 
     def begin(self, key: str, config) -> None:
         self.key, self.start, self.received = key, time.perf_counter(), []
@@ -457,7 +460,7 @@ def run_group(group: Group) -> Values:
     import numpy as np
     from flax import nnx
 
-    from lstm_jax.base.shapes import RUNS
+    from lstm_jax.base.types import RUNS
 
     usual, (first, *others) = nnx.RngStream.__init__, group.configs.values()
 

@@ -23,6 +23,7 @@ from lstm_jax.base.checks import checked
 from lstm_jax.base.errors import check_choice, parsing, require
 from lstm_jax.base.types import AnyPath, Texts, Values
 from lstm_jax.base.writing import locked, write_atomically
+from lstm_jax.lab.config import flatten
 from lstm_jax.lab.sweep.configs import (
     Run,
     import_name,
@@ -34,7 +35,6 @@ from lstm_jax.lab.sweep.configs import (
 )
 from lstm_jax.lab.sweep.executors import EXECUTORS, FAILED, Work, divide, run_group
 from lstm_jax.lab.sweep.rows import Row, read_rows, record
-from lstm_jax.training.config import flatten
 
 _FIRST, _LAST = ("id", "status"), ("error", "seconds")
 """Names of the columns that stand before (`_FIRST`) and after (`_LAST`) the columns of

@@ -7,6 +7,8 @@ they are not valid JSON. If null were written instead, a reader of the file coul
 tell a diverged result (Infinity) from an undefined one (NaN).
 """
 
+import contextlib
+import fcntl
 import gzip
 import json
 import os
@@ -32,7 +34,23 @@ from rich.text import Text
 
 from lstm_jax.base.errors import parsing, require, system_errors
 from lstm_jax.base.types import Values as Row
-from lstm_jax.base.writing import folder_lock, write_atomically
+from lstm_jax.base.writing import NO_LOCKS, write_atomically
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for the lock of an existing folder, and hold it during a with-statement."""
+    number = os.open(folder, os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(number)
+
 
 Measured = Generator[tuple[Sequence[Row], str], None, None]
 """Rows of each item that has been measured, and the line to print for it."""

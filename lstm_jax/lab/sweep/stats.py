@@ -16,9 +16,9 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.errors import require
+from lstm_jax.lab.config import flatten
 from lstm_jax.lab.inspection.figures import COLOURS, DPI, STYLE
 from lstm_jax.lab.sweep.rows import Row
-from lstm_jax.training.config import flatten
 
 Numbers = Sequence[float | int] | ndarray
 Interval = tuple[float, float, float]

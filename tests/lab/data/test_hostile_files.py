@@ -15,6 +15,7 @@ import pytest
 from refused import refused
 
 from lstm_jax.base import reading as input_files
+from lstm_jax.lab.files.reading import most_expanded
 from lstm_jax.lab.files.tables import table_rows
 from lstm_jax.lab.generation.data import read_articles, read_byte_articles
 from lstm_jax.lab.generation.data.sources import FORMS as TEXT_FORMS
@@ -71,9 +72,9 @@ def test_bounds(tmp_path, name, content, read, found):
 
 def test_what_the_bounds_are(monkeypatch):
     assert input_files.most_bytes() >= 1 << 30
-    assert input_files.most_expanded(1700) == 16 << 20
-    assert input_files.most_expanded(2 << 20) == 400 << 20
-    assert input_files.most_expanded(1 << 40) == input_files.most_bytes()
+    assert most_expanded(1700) == 16 << 20
+    assert most_expanded(2 << 20) == 400 << 20
+    assert most_expanded(1 << 40) == input_files.most_bytes()
     for wrong in ("0", "-1", "many", "9" * 5000, "\u0663"):
         monkeypatch.setenv(input_files.MAX_BYTES, wrong)
         refused("give a number of bytes", input_files.most_bytes)

@@ -14,8 +14,8 @@ from made_sweep import ENVIRONMENT, Config, Draws, draw
 import lstm_jax
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import sweep
+from lstm_jax.lab.optimizers import keras_rmsprop
 from lstm_jax.lab.sweep.rows import read_rows
-from lstm_jax.training.optimizers import keras_rmsprop
 
 
 def lasting(rows):

@@ -12,6 +12,7 @@ from lstm_jax.base.errors import InputError
 from lstm_jax.lab import task as base
 from lstm_jax.lab.forecast import task as forecast
 from lstm_jax.lab.forecast.config import ForecastConfig, ForecastModelConfig
+from lstm_jax.lab.machine import resources
 from lstm_jax.training.config import TrainConfig
 from lstm_jax.training.parts import functional
 
@@ -36,7 +37,7 @@ def needed(
         model=ForecastModelConfig(units=units, **model),
         train=TrainConfig(batch_size=batch, microbatches=microbatches),
     )
-    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    monkeypatch.setattr(resources, "free_memory", lambda: free)
     task = Made(config, None, sharding.make_mesh(devices))
     task.rows = rows
     with pytest.raises(InputError) as error:
@@ -144,7 +145,7 @@ def test_a_model_too_large_is_refused_at_once(ask, tmp_path):
 
 
 def test_free_memory_of_the_machine_and_of_groups(tmp_path):
-    free = machine.free_memory()
+    free = resources.free_memory()
     assert free is None or free > 2**20
     assert machine.total_memory() > 2**20
     own = tmp_path / "cgroup"

@@ -14,9 +14,9 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import checked, frozen
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import encode_utf8, read_input
 from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import write_atomically
+from lstm_jax.lab.files.reading import encode_utf8, read_input
 from lstm_jax.lab.generation.config import Token, Unit
 from lstm_jax.lab.generation.data.sources import blocks
 

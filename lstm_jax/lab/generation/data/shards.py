@@ -9,12 +9,7 @@ from pathlib import Path
 
 from lstm_jax.base.checks import checked, frozen
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import (
-    NOT_UTF8,
-    open_input,
-    require_no_archive,
-    require_utf8,
-)
+from lstm_jax.base.reading import open_input
 from lstm_jax.base.types import AnyPath, Progress, Values
 from lstm_jax.lab.files.mapped import (
     TEXT,
@@ -23,6 +18,7 @@ from lstm_jax.lab.files.mapped import (
     write_folder,
     write_ids,
 )
+from lstm_jax.lab.files.reading import NOT_UTF8, require_no_archive, require_utf8
 from lstm_jax.lab.generation.config import Clean as Recipe
 from lstm_jax.lab.generation.config import Unit
 from lstm_jax.lab.generation.data.characters import Characters

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import AnyStr
 
 from lstm_jax.base.checks import checked, frozen
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import (
+from lstm_jax.base.errors import parsing, require
+from lstm_jax.base.types import Texts
+from lstm_jax.lab.files.reading import (
     STANDARD_INPUT,
     decode_utf8,
     locate,
-    parsing,
     read_input,
     require_no_archive,
 )
-from lstm_jax.base.types import Texts
 from lstm_jax.lab.files.tables import has_columns, read_text_column
 from lstm_jax.lab.generation.config import Clean as Recipe
 

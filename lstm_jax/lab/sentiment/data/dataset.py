@@ -21,16 +21,12 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import checked, frozen
-from lstm_jax.base.errors import InputError, require, system_errors
-from lstm_jax.base.reading import file_digest, open_input, parsing, read_input
+from lstm_jax.base.errors import InputError, parsing, require, system_errors
+from lstm_jax.base.reading import open_input
 from lstm_jax.base.types import AnyPath
-from lstm_jax.base.writing import (
-    default_cache_dir,
-    download,
-    user_path,
-    write_atomically,
-)
+from lstm_jax.base.writing import default_cache_dir, user_path, write_atomically
 from lstm_jax.lab.files.padding import joined_rows, pad_rows, ragged
+from lstm_jax.lab.files.reading import download, file_digest, read_input
 from lstm_jax.lab.sentiment.config import Kind
 from lstm_jax.lab.sentiment.data.reviews import (
     ARCHIVE_NAME,

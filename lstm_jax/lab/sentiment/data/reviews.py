@@ -16,19 +16,18 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import (
+from lstm_jax.base.errors import InputError, parsing, require
+from lstm_jax.base.reading import open_input
+from lstm_jax.base.types import Progress, Texts
+from lstm_jax.lab.files.reading import (
     decode_utf8,
+    download,
     encode_utf8,
     expanded,
     file_digest,
-    open_input,
-    parsing,
     read_input,
     require_utf8,
 )
-from lstm_jax.base.types import Progress, Texts
-from lstm_jax.base.writing import download
 from lstm_jax.lab.files.tables import (
     ENDINGS,
     TEXT_FLAG,

@@ -16,10 +16,10 @@ from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
 from lstm_jax.base.errors import require
-from lstm_jax.base.reading import locate
 from lstm_jax.base.types import AnyPath, Progress, Values
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.files.mapped import REVIEWS, open_folder, write_folder, write_ids
+from lstm_jax.lab.files.reading import locate
 from lstm_jax.lab.files.tables import ENDINGS, is_table
 from lstm_jax.lab.sentiment.data.dataset import EncodedReviews, EncodedSplit
 from lstm_jax.lab.sentiment.data.reviews import check_classes, table_reviews

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from lstm_jax.base.errors import InputError, require
-from lstm_jax.base.reading import locate
 from lstm_jax.base.types import AnyPath
+from lstm_jax.lab.files.reading import locate
 from lstm_jax.lab.files.tables import ENDINGS
 from lstm_jax.lab.sentiment.data.reviews import (
     ARCHIVE_NAME,

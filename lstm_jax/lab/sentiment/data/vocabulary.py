@@ -20,11 +20,11 @@ import numpy as np
 from numpy import ndarray
 
 from lstm_jax.base.checks import frozen
-from lstm_jax.base.errors import require
-from lstm_jax.base.reading import encode_utf8, parsing, read_input
+from lstm_jax.base.errors import parsing, require
 from lstm_jax.base.types import Texts
 from lstm_jax.base.writing import write_atomically
 from lstm_jax.lab.files.padding import ragged
+from lstm_jax.lab.files.reading import encode_utf8, read_input
 from lstm_jax.lab.sentiment.config import Kind
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
