@@ -35,11 +35,11 @@ PACKAGES: dict[str, list[str]] = {
     ],
     "training": _modules(
         "training",
-        "make_train_step fit optimizers step state predict checkpoint parts config",
+        "make_train_step fit optimizers step state checkpoint parts config",
     ),
     "convert": ["lstm_jax.convert", *_modules("convert", "keras_layers onnx_model")],
     "native": ["lstm_jax.native"],
-    "base": _modules("base", "errors shapes sharding machine"),
+    "base": _modules("base", "errors types sharding machine"),
     "sentiment": _modules(
         "lab.sentiment",
         "config data model task rows pretraining adversarial page",
@@ -49,7 +49,7 @@ PACKAGES: dict[str, list[str]] = {
         "config data model task sampling scores page",
     ),
     "forecast": _modules("lab.forecast", "config data model task page"),
-    "task": _modules("lab", "task config optimizers model demo tasks"),
+    "task": _modules("lab", "task config optimizers model predict demo tasks"),
     "runs": _modules("lab.runs", "folder table reports trackers"),
     "sweep": ["lstm_jax.lab.sweep", "lstm_jax.lab.sweep.stats"],
     "inspection": _modules(
