@@ -20,7 +20,6 @@ import lstm_jax
 from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
 from lstm_jax.lab.config import to_json
-from lstm_jax.lab.generation.config import PRESETS
 from lstm_jax.lab.sentiment import config
 from lstm_jax.lab.sentiment.command import TrainSentiment
 from lstm_jax.lab.sentiment.config import SentimentConfig
@@ -469,16 +468,3 @@ def test_a_file_is_between_a_preset_and_the_flags(tmp_path, monkeypatch):
         found.train.epochs,
     ) == (5, 1, 64, 12)
     assert found.sample.sample_temperatures == (0,)
-
-
-def test_a_preset_replaces_the_defaults_of_the_other_flags():
-    preset = PRESETS["shakespeare"]
-    flags = "--preset shakespeare --data text.txt --length 4 --units 4 --sample-chars 0"
-    assert cli._parse(
-        ["train", "generation", *flags.split()]
-    ).config == dataclasses.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        preset,
-        data=dataclasses.replace(preset.data, data=("text.txt",), length=4),
-        model=dataclasses.replace(preset.model, units=4),
-        sample=dataclasses.replace(preset.sample, sample_chars=0),
-    )

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from lstm_jax.base.errors import Interrupted
-from lstm_jax.lab import cli
 from lstm_jax.lab.commands import COMMANDS
 
 
@@ -95,16 +94,6 @@ def test_an_interrupt_of_which_a_library_makes_an_error_of_its_own(ask, monkeypa
     # the interrupt does not affect the next call
     with pytest.raises(ZeroDivisionError):
         ask("backends")
-
-
-def test_an_interrupt_while_another_is_reported(ask, monkeypatch):
-    monkeypatch.setattr(cli, "_process", lambda: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setitem(
-        COMMANDS,
-        "backends",
-        lambda: lambda console: (_ for _ in ()).throw(Interrupted(7)),
-    )
-    assert ask("backends") == (130, "", "")
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,6 @@ def test_files_as_they_are(tmp_path):
     assert read_byte_articles(path) == (content.encode(),)
 
 
-def test_a_file_named_as_standard_input(tmp_path, monkeypatch):
-    (tmp_path / "-").write_text("a file")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
-    assert read_articles("./-") == ("a file",)
-    assert read_byte_articles("-") == (b"\xff",)
-
-
 def test_several_in_order(tmp_path, monkeypatch):
     first, second, third = (
         put(tmp_path / "b.txt", "b"),

@@ -161,19 +161,6 @@ def test_a_series_that_is_none(name, value):
     )
 
 
-@pytest.mark.parametrize("time", ["NaT", "300000-01-01"])
-def test_times_that_microseconds_do_not_hold(time):
-    series = Series(np.arange(3.0), np.zeros(3), True)
-    assert series.numbers(np.array(["1970-01-02T12"], "datetime64[ns]")).tolist() == [
-        1.5
-    ]
-    refused(
-        r"^times: .*; give times that datetime64 holds in microseconds$",
-        series.numbers,
-        np.array(["2000-01-01", time], "datetime64[D]"),
-    )
-
-
 def test_dates_without_hyphens(tmp_path):
     """Times that all look like dates without hyphens, such as 20261130, are refused.
 
@@ -284,19 +271,6 @@ def test_further_times(tmp_path, times, following):
         write(tmp_path / "a.csv", "time,value", *(f"{time},1" for time in times))
     )
     assert [series.shown(time) for time in series.times_after(2)] == following
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("horizon", -1), ("context", 0), ("first", -2), ("last", 9)]
-)
-def test_windows_that_no_series_has(name, value):
-    series = Series(np.arange(8.0), np.arange(8.0), False)
-    refused(
-        f"^{name}: {value}; ",
-        series_windows,
-        series,
-        **{"context": 3, "horizon": 2, name: value},
-    )
 
 
 @given(

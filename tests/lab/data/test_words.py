@@ -115,14 +115,6 @@ def test_texts_that_are_refused(tmp_path, text, message):
         corpus(tmp_path, text, validation=0.1 if text.startswith("word ") else 0.0)
 
 
-def test_another_script(tmp_path):
-    text = "यह घर है\nयह\u3000घर\u00a0था\n"
-    assert (
-        corpus(tmp_path, text).characters.decode(corpus(tmp_path, text).train)
-        == "यह घर <unk>\nयह घर <unk>\n"
-    )
-
-
 def test_the_file_of_a_vocabulary(tmp_path):
     words = Words(("<unk>", "<eos>", "é", "the"))
     words.save(tmp_path / "characters.json")

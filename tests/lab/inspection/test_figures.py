@@ -2,8 +2,6 @@
 files that it is written to.
 """
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -119,19 +117,6 @@ def test_entries_of_a_day_have_times_of_their_own(figure):
         }
 
 
-def test_close_labels_are_pushed_apart(figure):
-    figures.learning_curves(
-        [{"epoch": 1, "train_loss": 1.0, "validation_loss": 1.01, "test_loss": 2.0}],
-        PATH,
-        "Run 1",
-    )
-    train, validation, test = (text.get_position()[1] for text in figure.axes[0].texts)
-    assert validation - train == pytest.approx(figures.LABEL_GAP)
-    low, high = figure.axes[0].get_ylim()
-    assert (train + validation) / 2 == pytest.approx((1.005 - low) / (high - low))
-    assert test == pytest.approx((2.0 - low) / (high - low))
-
-
 def test_reliability_curve_leaves_empty_bins_out(figure):
     figures.reliability_curve(BINS, 0.25, PATH, "Test")
     curve, histogram = figure.axes
@@ -150,14 +135,6 @@ def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:number])
         assert figure.axes[0].bbox.count_contains(box.corners()) == 4
-
-
-def test_frequent_and_extreme_words_are_labelled_first(figure):
-    shares = np.full(5, 0.55)
-    shares[4] = 0.1
-    assert figures._label_order(shares)[:2].tolist() == [0, 4]
-    figures.embedding_map(np.zeros((5, 2)), list("abcde"), shares, PATH, "Words")
-    assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_odd_words_are_drawn_as_they_are_and_words_without_a_share_are_left_out(figure):
@@ -203,11 +180,3 @@ def test_bad_input_is_refused(tmp_path, draw, message):
     with pytest.raises(InputError, match=message):
         draw(tmp_path / "figure.png")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
-
-
-def test_matplotlib_is_imported_when_a_figure_is_drawn():
-    code = (
-        f"import sys; sys.path[:0] = {sys.path!r}; import "
-        "lstm_jax.lab.inspection.figures; sys.exit('matplotlib' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,6 @@ from tables import BACKENDS, assert_close
 
 from lstm_jax import InputError, SentimentClassifier, convert
 from lstm_jax.base import sharding
-from lstm_jax.lab.model import layer_rows
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sentiment.config import SentimentModelConfig
 from lstm_jax.training.optimizers import keras_adam
@@ -72,35 +71,6 @@ def test_parameters_at_the_defaults() -> None:
         == 2_691_713
         == 20_000 * 128 + 4 * 128 * (128 + 128 + 1) + 129
     )
-
-
-def test_layer_rows() -> None:
-    assert layer_rows(small()) == [
-        {
-            "layer": "embedding",
-            "type": "Embedding",
-            "parameters": "embedding (50, 6)",
-            "count": "300",
-        },
-        {
-            "layer": "recurrent/0",
-            "type": "LSTM",
-            "parameters": "bias (20,), kernel (6, 20), recurrent_kernel (5, 20)",
-            "count": "240",
-        },
-        {
-            "layer": "head",
-            "type": "ClassifierHead",
-            "parameters": "bias (1,), kernel (5, 1)",
-            "count": "6",
-        },
-    ]
-    names = [row["layer"] for row in layer_rows(small(layers=2, bidirectional=True))]
-    assert names == [
-        "embedding",
-        *(f"recurrent/{n}/{way}" for n in (0, 1) for way in ("backward", "forward")),
-        "head",
-    ]
 
 
 def test_functional() -> None:

@@ -205,23 +205,6 @@ def test_a_missing_package_on_the_command_line(ask, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_one_tracker_on_the_command_line(ask, tmp_path):
-    (tmp_path / "s.csv").write_text(
-        "time,value\n" + "".join(f"{n},{n % 7}\n" for n in range(90))
-    )
-    flags = (
-        f"--csv {tmp_path}/s.csv --context 6 --horizon 2 --units 3 --epochs 1 "
-        f"--no-figures --tracker jsonl --run {tmp_path}/run"
-    )
-    code, out, err = ask("train", "forecast", *flags.split())
-    assert (code, err) == (0, "")
-    assert "metrics.jsonl" in out
-    assert "tensorboard" not in out
-    assert (tmp_path / "run" / "metrics.jsonl").exists()
-    assert not (tmp_path / "run" / "events").exists()
-
-
 @pytest.fixture
 def train(tmp_path):
     """Return a function that trains the run `tmp_path / "run"` with a tracker. The run

@@ -181,17 +181,6 @@ def test_chosen_reviews(run):
         numbers = [int(name.split("review ")[1].split(",")[0]) for name in names]
         assert list(values[numbers]) == sorted(values[values > 0], reverse=True)
         assert example.name == f"{kind}: {names[0]}"
-    least = min(100, int(run.words.statistics[1].max()) // 20)
-    assert (
-        window.neighbours.keys()
-        == {word for example in window.examples for word in example.steps}
-        & run.words.index.keys()
-    )
-    for word, near in window.neighbours.items():
-        assert list(near) == [
-            (other, round(score, 2))
-            for other, score in run.words.neighbours(word, 8, min_reviews=least)
-        ]
     assert page(window)
 
 

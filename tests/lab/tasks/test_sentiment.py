@@ -9,16 +9,12 @@ import numpy as np
 import numpy_lstm
 import pytest
 from made_runs import small_config, write_jsonl_with_movies
-from tables import BACKENDS
 
 from lstm_jax.base.errors import InputError
 from lstm_jax.lab import task as base
-from lstm_jax.lab.config import to_json
-from lstm_jax.lab.inspection import embedding_space, figures
 from lstm_jax.lab.runs.folder import environment
 from lstm_jax.lab.sentiment import task as sentiment
 from lstm_jax.lab.sweep import override
-from lstm_jax.training import checkpoint
 from lstm_jax.training.parts import functional
 
 
@@ -40,57 +36,6 @@ def contents(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def test_the_folder_s_contents(run):
-    folder, config, result = run
-    names = (
-        "config.json data.sha256 environment.json manifest.json metrics.jsonl "
-        "events figures result.json vocabulary.json words.npz"
-    )
-    assert {path.name for path in folder.iterdir()} == {*names.split(), "checkpoints"}
-    assert (folder / "config.json").read_text() == to_json(config)
-    environment = json.loads((folder / "environment.json").read_text())
-    assert environment["backend"] == BACKENDS[0]
-    assert [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ] == list(result.rows)
-    assert len(list((folder / "events").iterdir())) == 1
-    for stem in ("learning_curves", "reliability", "embedding_map"):
-        assert (folder / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
-        assert (folder / "figures" / f"{stem}.svg").is_file()
-    assert checkpoint.steps(folder / "checkpoints" / "latest") == [15, 30]
-
-
-def test_words_npz(run):
-    folder, config, _ = run
-    reviews = sentiment.encoded_reviews(config)
-    with np.load(folder / "words.npz") as file:
-        share, count = file["share"], file["count"]
-    identity = 4
-    holds = np.array([identity in reviews.train.row(n) for n in range(240)])
-    assert count[identity] == holds.sum()
-    assert share[identity] == reviews.train.labels[holds].mean()
-
-
-def test_a_map_of_words_gets_the_most_frequent_first(trained, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        figures, "embedding_map", lambda *arguments: seen.append(arguments)
-    )
-    trained.words.draw(tmp_path / "map.png", words=12)
-    ((plane, words, shares, *_),) = seen
-    share, count = trained.words.statistics
-    ids = [trained.words.index[word] for word in words]
-    scores = np.abs(share - 0.5) * np.sqrt(count)
-    assert (count[ids].tolist(), shares.tolist()) == (
-        sorted(count[ids], reverse=True),
-        share[ids].tolist(),
-    )
-    assert scores[ids].min() >= np.sort(scores[trained.words.common])[-12]
-    np.testing.assert_allclose(
-        plane, embedding_space.project(trained.words.table[ids]), atol=1e-6
-    )
 
 
 def test_load_and_evaluate_agree_with_the_last_row(run, trained):

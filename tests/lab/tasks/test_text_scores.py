@@ -10,11 +10,10 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from lstm_jax.base import sharding
-from lstm_jax.base.errors import InputError
 from lstm_jax.lab.generation import scores as text_scores
 from lstm_jax.lab.generation.config import GenerationModelConfig
 from lstm_jax.lab.generation.model import CharGenerator
-from lstm_jax.lab.generation.scores import Scorer, Scores, bits_and_perplexity
+from lstm_jax.lab.generation.scores import Scorer, Scores
 from lstm_jax.training.parts import functional
 
 V, LENGTH = 7, 5
@@ -210,37 +209,3 @@ def test_two_devices_as_one(small_streams):
     np.testing.assert_allclose(both[0][2], both[1][2], rtol=0, atol=1e-6)
     assert np.abs(both[0][0].nats - both[0][1].nats).max() > 1e-3
     assert params["embedding/embedding"].addressable_shards[0].data.shape == (V, 3)
-
-
-def test_metrics():
-    scores = Scores(
-        np.log(np.array([2, 8, 4], np.float32)), np.array([True, False, False])
-    )
-    wanted = {"loss": np.log(4), "bits": 2, "perplexity": 4, "accuracy": 1 / 3}
-    assert scores.metrics() == pytest.approx(wanted, rel=1e-6)
-    assert scores.metrics("test_") == pytest.approx(
-        {f"test_{name}": value for name, value in wanted.items()}, rel=1e-6
-    )
-    assert all(isinstance(value, float) for value in scores.metrics().values())
-    assert bits_and_perplexity(0.0) == {"bits": 0, "perplexity": 1}
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("call", "subject"),
-    [
-        (lambda scorer: Scorer(REBUILD, ONE, "Carried"), "mode: Carried"),
-        (lambda scorer: Scorer(REBUILD, ONE, "window", 2.5), r"length: 2\.5"),
-        (lambda scorer: scorer.text(PARAMS, made_ids(1)), "text: 1 characters"),
-        (lambda scorer: scorer.text(PARAMS, np.array([1.5, 2.0])), "ids: float64"),
-        (lambda scorer: scorer.activations(PARAMS, made_ids(0)), "text: 0 characters"),
-        (
-            lambda scorer: scorer.activations(PARAMS, np.array([[1, 2]])),
-            r"ids: shape \(1, 2\)",
-        ),
-        (lambda scorer: scorer.windows(PARAMS, np.array([1, 2])), r"ids: shape \(2,\)"),
-    ],
-)
-def test_wrong_arguments_of_a_scorer(call, subject):
-    with pytest.raises(InputError, match=f"^{subject}; "):
-        call(Scorer(REBUILD, ONE, "carried"))
